@@ -1,0 +1,1 @@
+"""``python -m bench``: what the connection costs, beside its peers measured in the same run."""

@@ -1,0 +1,1 @@
+"""The ``telepresence`` command: thin over :mod:`orchestrator.api`, and quick to start."""

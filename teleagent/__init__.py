@@ -1,0 +1,1 @@
+"""What runs in a pod: dials out, relays DNS, takes inbound traffic, exports environment and files."""
