@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 
 PARENT = """
-import signal, sys
+import os, signal, sys
 from orchestrator import process
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may have been started by nohup
 ended = []
 code = process.foreground(
-    sys.argv[1:], started=lambda: print("started", flush=True), ending=lambda: ended.append(1)
+    sys.argv[1:], started=lambda: os.write(1, b"started\n"), ending=lambda: ended.append(1)
 ).code
 print("ended", len(ended), flush=True)
 sys.exit(code)
 """
 
 
-def start(*command: str, **extra: object) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", PARENT, *command], stdout=subprocess.PIPE, **extra)  # type: ignore[call-overload, no-any-return]
+@contextlib.contextmanager
+def start(*command: str, parent: str = PARENT) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(
+        [sys.executable, "-c", parent, *command], stdout=subprocess.PIPE, start_new_session=True
+    ) as child:
+        try:
+            yield child
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 42", 42), ("kill -9 $$", 137)])
@@ -51,9 +61,8 @@ def test_signals_are_passed_on_once(number: signal.Signals) -> None:
 
 
 def test_what_nohup_starts_outlives_the_terminal() -> None:
-    parent = PARENT.replace("SIG_DFL", "SIG_IGN")
     script = "trap 'exit 7' USR2; echo ready; while :; do sleep 0.05; done"
-    with subprocess.Popen([sys.executable, "-c", parent, "sh", "-c", script], stdout=subprocess.PIPE) as child:
+    with start("sh", "-c", script, parent=PARENT.replace("SIG_DFL", "SIG_IGN")) as child:
         assert child.stdout is not None
         assert {child.stdout.readline(), child.stdout.readline()} == {b"started\n", b"ready\n"}
         child.send_signal(signal.SIGHUP)
