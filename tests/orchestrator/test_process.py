@@ -18,7 +18,7 @@ from orchestrator import process
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may have been started by nohup
 ended = []
 code = process.foreground(
-    sys.argv[1:], started=lambda: os.write(1, b"started\n"), ending=lambda: ended.append(1)
+    sys.argv[1:], started=lambda: os.write(1, b"started\\n"), ending=lambda: ended.append(1)
 ).code
 print("ended", len(ended), flush=True)
 sys.exit(code)
@@ -46,13 +46,17 @@ def test_exit_codes(script: str, code: int) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_are_passed_on_once(number: signal.Signals) -> None:
     name = number.name.removeprefix("SIG")
-    script = f"n=0; trap 'n=$((n+1))' {name}; trap 'echo got $n; exit 7' USR2; echo ready; while :; do sleep 0.05; done"
+    script = (
+        f"n=0; trap 'n=$((n+1)); echo hit' {name}; trap 'echo got $n; exit 7' USR2; "
+        "echo ready; while :; do sleep 0.05; done"
+    )
     with start("sh", "-c", script) as child:
         assert child.stdout is not None
         lines = {child.stdout.readline(), child.stdout.readline()}
         assert lines == {b"started\n", b"ready\n"}
         child.send_signal(number)
-        time.sleep(0.3)
+        assert child.stdout.readline() == b"hit\n"
+        time.sleep(0.3)  # for one more to come, if it were passed on twice
         child.send_signal(signal.SIGUSR2)
         assert child.stdout.readline() == b"got 1\n"
         ending = number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -75,7 +79,7 @@ def test_what_nohup_starts_outlives_the_terminal() -> None:
 def test_the_terminals_ctrl_c_reaches_the_command_once() -> None:
     import pty
 
-    script = "n=0; trap 'n=$((n+1))' INT; trap 'echo got $n; exit 0' USR1; echo ready $$; while :; do sleep 0.05; done"
+    script = "n=0; trap 'n=$((n+1)); echo hit' INT; trap 'echo got $n; exit 0' USR1; echo ready $$; while :; do sleep 0.05; done"
     pid, screen = pty.fork()
     if pid == 0:
         os.execv(sys.executable, [sys.executable, "-c", PARENT, "sh", "-c", script])
@@ -83,7 +87,9 @@ def test_the_terminals_ctrl_c_reaches_the_command_once() -> None:
     while b"ready" not in text or not text.endswith(b"\n"):
         text += os.read(screen, 1000)
     os.write(screen, b"\x03")
-    time.sleep(0.4)
+    while b"hit" not in text:
+        text += os.read(screen, 1000)
+    time.sleep(0.3)
     os.kill(pid, signal.SIGUSR1)
     deadline = time.monotonic() + 10
     while b"ended" not in text and time.monotonic() < deadline:

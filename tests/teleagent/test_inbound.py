@@ -87,7 +87,7 @@ async def test_connections_are_handed_on(session: Session, host: str) -> None:
     assert daemon.messages == [{"op": "inbound", "port": port, "protocol": "tcp", "peer": host}]
 
 
-async def test_a_server_that_speaks_first_is_not_held_up(session: Session) -> None:
+async def test_a_server_that_speaks_first_is_not_held_up(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
 
     async def greet(stream: Stream) -> None:
@@ -97,11 +97,11 @@ async def test_a_server_that_speaks_first_is_not_held_up(session: Session) -> No
 
     tasks = []
     session.on_stream = lambda stream: tasks.append(asyncio.create_task(greet(stream)))
+    monkeypatch.setattr(arrivals, "HEAD_TIMEOUT", 60)
     await listen(session, port)
-    started = time.monotonic()
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    assert await reader.readexactly(9) == b"220 hello"
-    assert time.monotonic() - started < 0.5
+    async with asyncio.timeout(10):
+        assert await reader.readexactly(9) == b"220 hello"
     writer.close()
 
 
@@ -125,16 +125,15 @@ async def test_a_silent_daemon_is_not_waited_for_for_ever(session: Session, monk
         await kept[0].read(), await kept[0].read()
 
 
-async def test_probes_are_answered_and_others_replayed(session: Session) -> None:
+async def test_probes_are_answered_and_others_replayed(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon, port = Daemon(session), free_port()
     await listen(session, port, probes=["/healthz"])
     assert (await ask(port, PROBE)).startswith(b"HTTP/1.1 200 OK\r\n")
     assert daemon.messages == []
     other = PROBE.replace(b"kube-probe", b"curl")
     assert await ask(port, other) == other[::-1]
-    started = time.monotonic()
+    monkeypatch.setattr(arrivals, "HEAD_TIMEOUT", 60)  # no wait for what cannot be a probe
     assert await ask(port, b"\x16\x03\x01") == b"\x01\x03\x16"
-    assert time.monotonic() - started < 0.5, "no wait for what cannot be a probe"
     assert len(daemon.messages) == 2
 
 

@@ -138,9 +138,12 @@ async def test_the_daemons_own_namespace_has_the_cluster_too(world: World) -> No
 
 @BOTH
 async def test_a_refused_connection_is_refused_at_once(world: World, version: int) -> None:
-    started = time.monotonic()
-    assert await refused(world.connect(version, free_port())) == errno.ECONNREFUSED
-    assert time.monotonic() - started < 0.9  # before the client's kernel asks again
+    times: list[float] = []
+    while not times or (min(times) > 0.9 and len(times) < 5):  # a busy machine may delay one, not each
+        started = time.monotonic()
+        assert await refused(world.connect(version, free_port())) == errno.ECONNREFUSED
+        times.append(time.monotonic() - started)
+    assert min(times) < 0.9  # before the client's kernel asks again
 
 
 @BOTH

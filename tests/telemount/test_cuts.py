@@ -146,7 +146,7 @@ def test_unmounting_waits_for_nobody(root: Path, agent: Agent, tmp_path: Path) -
         time.sleep(0.3)
         began = time.monotonic()
         mounts.detach(str(made.path))
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 5  # the reader would wait for longer
         assert str(made.path) not in mounts.mounted()
         made.process.kill()
         thread.join(10)
