@@ -148,8 +148,13 @@ class World:
         path = str(self._folder / "teleroute.sock")
         environment = {**os.environ, "TELEROUTE_SOCKET": path, "TELEROUTE_STATE": str(self.state)}
         self._plugin = self.engine.start(sys.executable, "-m", "teleroute", env=environment, stderr=subprocess.DEVNULL)
-        until(lambda: os.path.exists(path))
+        until(self.listens)
         assert self.call("GetCapabilities") == {"Scope": "local", "ConnectivityScope": "local"}
+
+    def listens(self) -> bool:
+        """Return whether the plugin takes connections."""
+        with socket.socket(socket.AF_UNIX) as sock:
+            return sock.connect_ex(str(self._folder / "teleroute.sock")) == 0
 
     def end_plugin(self, how: signal.Signals = signal.SIGTERM) -> None:
         """End the plugin by a signal."""
