@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -140,7 +139,7 @@ def _run(command: Sequence[str], environment: Mapping[str, str], quiet: bool) ->
                 if not quiet:
                     _show(data)
         except BaseException:
-            child.send_signal(signal.SIGINT)
+            child.terminate()
             raise
     if child.returncode and quiet:
         _show(said)

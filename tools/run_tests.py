@@ -68,6 +68,8 @@ def main() -> int:
         return subprocess.run(PYTEST, cwd=ROOT).returncode
     with tempfile.TemporaryFile() as output:
         ahead, other = Lane(front, None), Lane(beside, output.fileno())
+        # Started in the background of a script, what we start would ignore the interrupt that ends it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, lambda *_: (ahead.end(), other.end()))
         thread = threading.Thread(target=other.run)
         thread.start()

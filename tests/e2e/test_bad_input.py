@@ -10,27 +10,16 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import yaml
 from kubernetes import client
 
-from telewire import __version__
-from tests.e2e.conftest import Command, Kube, host
+from tests.e2e.conftest import Command, Kube
 
 
 def test_not_connected(nothing_left: None, telepresence: Command) -> None:
     for arguments in (["list"], ["curl", "http://x/"], ["docker-run", "debian"], ["leave", "x"],
                       ["replace", "frontend-v1", "--docker-run", "--", "frontend-v2"]):  # fmt: skip
         assert "telepresence connect --docker" in telepresence.fails(*arguments)
-
-
-def test_nothing_to_tell_of(nothing_left: None, telepresence: Command) -> None:
-    if any(host.engine().values()):
-        pytest.skip("somebody has a connection of another name")
-    assert telepresence("status").stdout == "Not connected; run `telepresence connect --docker` first\n"
-    assert json.loads(telepresence("status", "--output", "json").stdout)["daemon"]["running"] is False
-    assert yaml.safe_load(telepresence("--output", "yaml", "quit").stdout) == {"connections": []}
-    assert __version__ in telepresence("version").stdout
 
 
 def test_no_cluster(nothing_left: None, telepresence: Command, tmp_path: Path, kubeconfig: str) -> None:

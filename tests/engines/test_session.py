@@ -16,7 +16,7 @@ import pytest
 import yaml
 from kubernetes import client
 
-from telewire import names
+from telewire import __version__, names
 from tests.engines.inner import DEBIAN, Inner, until
 from tests.engines.registry import REPOSITORY, docker
 
@@ -118,6 +118,13 @@ def traces(engine: Inner, kube: Kube) -> dict[str, Any]:
         "images": [container.image for container in pod.spec.containers],
         "uid": pod.metadata.uid,
     }
+
+
+def test_where_nobody_is_connected(telepresence: There) -> None:
+    assert telepresence("status") == "Not connected; run `telepresence connect --docker` first\n"
+    assert json.loads(telepresence("status", "--output", "json"))["daemon"]["running"] is False
+    assert yaml.safe_load(telepresence("--output", "yaml", "quit")) == {"connections": []}
+    assert __version__ in telepresence("version")
 
 
 def test_the_session(engine: Inner, telepresence: There, kube: Kube, app: None) -> None:

@@ -15,7 +15,8 @@ import pytest
 PARENT = """
 import os, signal, sys
 from orchestrator import process
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may have been started by nohup
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may have been started by nohup,
+signal.signal(signal.SIGINT, signal.default_int_handler)  # or in the background of a script
 ended = []
 code = process.foreground(
     sys.argv[1:], started=lambda: os.write(1, b"started\\n"), ending=lambda: ended.append(1)

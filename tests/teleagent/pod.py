@@ -271,9 +271,10 @@ class Pod:
             ns.run("ip", "address", "add", f"{four}/24", "dev", link)
             ns.run("ip", "-6", "address", "add", f"{six}/64", "dev", link, "nodad")
 
-    def agent(self, *arguments: str, before: tuple[str, ...] = ()) -> Agent:
-        """Start an agent."""
-        self.agents.append(Agent(self.pod, 4050 + len(self.agents), *arguments, before=before))
+    async def agent(self, *arguments: str, before: tuple[str, ...] = ()) -> Agent:
+        """Start an agent; the sessions of others live on meanwhile."""
+        port = 4050 + len(self.agents)
+        self.agents.append(await asyncio.to_thread(Agent, self.pod, port, *arguments, before=before))
         return self.agents[-1]
 
     async def session(self, agent: Agent) -> tuple[Session, Link]:

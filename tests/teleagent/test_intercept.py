@@ -22,7 +22,7 @@ pytestmark = pytest.mark.root
 @pytest.mark.parametrize(("host", "peer"), [(POD4, CLIENT4), (POD6, CLIENT6)])
 async def test_connections_reach_the_daemon(pod: Pod, host: str, peer: str) -> None:
     await pod.application(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     daemon = Daemon(session)
     assert await pod.client.ask(PORT, host=host) == b"app:hello"
     stream = await listen(session, PORT)
@@ -38,7 +38,7 @@ async def test_connections_reach_the_daemon(pod: Pod, host: str, peer: str) -> N
 
 async def test_the_agents_death_loses_no_connection(pod: Pod) -> None:
     await pod.application(PORT)
-    agent = pod.agent()
+    agent = await pod.agent()
     session, _ = await pod.session(agent)
     Daemon(session)
     await listen(session, PORT)
@@ -56,7 +56,7 @@ async def test_the_agents_death_loses_no_connection(pod: Pod) -> None:
     assert who(answers, dead, math.inf) == {b"app:"}
     # The next agent clears the dead one's table away.
     assert pod.tables().count("table inet") == 1
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     Daemon(session)
     await listen(session, PORT)
     assert await pod.client.ask(PORT) == b"dev:hello"
@@ -65,7 +65,7 @@ async def test_the_agents_death_loses_no_connection(pod: Pod) -> None:
 
 async def test_a_frozen_agent_is_passed_by_within_two_seconds(pod: Pod) -> None:
     await pod.application(PORT)
-    agent = pod.agent()
+    agent = await pod.agent()
     session, _ = await pod.session(agent)
     Daemon(session)
     await listen(session, PORT)
@@ -88,7 +88,7 @@ async def test_a_frozen_agent_is_passed_by_within_two_seconds(pod: Pod) -> None:
 
 async def test_a_silent_link_gives_the_ports_to_the_application_until_it_is_back(pod: Pod) -> None:
     await pod.application(PORT)
-    agent = pod.agent()
+    agent = await pod.agent()
     session, link = await pod.session(agent)
     daemon = Daemon(session)
     await listen(session, PORT)
@@ -117,7 +117,7 @@ async def test_a_silent_link_gives_the_ports_to_the_application_until_it_is_back
 
 async def test_what_was_offered_when_the_link_vanishes_goes_to_the_application(pod: Pod) -> None:
     await pod.application(PORT)
-    session, link = await pod.session(pod.agent())
+    session, link = await pod.session(await pod.agent())
     daemon = Daemon(session, behaviour="says nothing")
     await listen(session, PORT)
     asked = asyncio.create_task(pod.client.ask(PORT, b"z" * 300_000))
@@ -130,7 +130,7 @@ async def test_what_was_offered_when_the_link_vanishes_goes_to_the_application(p
 
 async def test_the_session_loss_gives_everything_back(pod: Pod) -> None:
     await pod.application(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     daemon = Daemon(session, behaviour="says nothing")
     await listen(session, PORT)
     asked = asyncio.create_task(pod.client.ask(PORT))
@@ -142,7 +142,7 @@ async def test_the_session_loss_gives_everything_back(pod: Pod) -> None:
 @pytest.mark.parametrize("host", [POD4, POD6])
 async def test_refused_connections_go_to_the_application(pod: Pod, host: str) -> None:
     await pod.application(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     daemon = Daemon(session, behaviour="refuses")
     await listen(session, PORT)
     data = b"q" * 2_000_000
@@ -152,14 +152,14 @@ async def test_refused_connections_go_to_the_application(pod: Pod, host: str) ->
 
 async def test_an_application_on_the_pods_address_only(pod: Pod) -> None:
     await pod.application(PORT, POD4)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     Daemon(session, behaviour="refuses")
     await listen(session, PORT)
     assert await pod.client.ask(PORT) == b"app:hello"
 
 
 async def test_no_application_is_a_reset(pod: Pod) -> None:
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     Daemon(session, behaviour="refuses")
     await listen(session, PORT)
     with pytest.raises(ConnectionResetError):
@@ -168,7 +168,7 @@ async def test_no_application_is_a_reset(pod: Pod) -> None:
 
 async def test_probes_go_to_the_application(pod: Pod) -> None:
     await pod.application(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     daemon = Daemon(session)
     await listen(session, {"port": PORT, "probes": ["/healthz"]})
     assert await pod.client.ask(PORT, PROBE) == b"app:" + PROBE
@@ -182,7 +182,7 @@ async def test_probes_go_to_the_application(pod: Pod) -> None:
 
 async def test_established_connections_are_left_alone(pod: Pod) -> None:
     await pod.application(PORT)
-    agent = pod.agent()
+    agent = await pod.agent()
     session, _ = await pod.session(agent)
     daemon = Daemon(session)
     old = await pod.client.connect(POD4, PORT)
@@ -206,7 +206,7 @@ async def test_established_connections_are_left_alone(pod: Pod) -> None:
 
 async def test_an_application_can_start_again_meanwhile(pod: Pod) -> None:
     server = await pod.application(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     daemon = Daemon(session)
     await listen(session, PORT)
     reader, writer = await pod.client.connect(POD4, PORT)
@@ -222,7 +222,7 @@ async def test_an_application_can_start_again_meanwhile(pod: Pod) -> None:
 async def test_several_ports_and_their_return_one_by_one(pod: Pod) -> None:
     for port in (PORT, PORT + 1, PORT + 2):
         await pod.application(port)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     daemon = Daemon(session)
     first = await listen(session, PORT, PORT + 1)
     second = await listen(session, PORT + 2)
@@ -242,7 +242,7 @@ async def test_several_ports_and_their_return_one_by_one(pod: Pod) -> None:
 
 async def test_sigterm_leaves_nothing(pod: Pod) -> None:
     await pod.application(PORT)
-    agent = pod.agent()
+    agent = await pod.agent()
     session, _ = await pod.session(agent)
     Daemon(session)
     await listen(session, PORT)
@@ -252,7 +252,7 @@ async def test_sigterm_leaves_nothing(pod: Pod) -> None:
 
 
 async def test_a_live_sessions_port_is_not_taken_over_but_a_dead_ones_is(pod: Pod) -> None:
-    agent = pod.agent()
+    agent = await pod.agent()
     first, link = await pod.session(agent)
     second, _ = await pod.session(agent)
     Daemon(first, b"mid:")
@@ -268,7 +268,9 @@ async def test_a_live_sessions_port_is_not_taken_over_but_a_dead_ones_is(pod: Po
 
 
 async def test_without_the_capability_each_port_is_told_why(pod: Pod) -> None:
-    agent = pod.agent(before=("setpriv", "--bounding-set", "-net_admin,-net_raw", "--inh-caps", "-net_admin,-net_raw"))
+    agent = await pod.agent(
+        before=("setpriv", "--bounding-set", "-net_admin,-net_raw", "--inh-caps", "-net_admin,-net_raw")
+    )
     session, _ = await pod.session(agent)
     assert session.hello["abilities"] == {"net_admin": False}
     _, answer = await request(
@@ -279,7 +281,7 @@ async def test_without_the_capability_each_port_is_told_why(pod: Pod) -> None:
 
 
 async def test_senseless_messages(pod: Pod) -> None:
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     for fields in ({"mode": "steal"}, {"mode": "intercept", "slot": 16}, {"mode": "wiretap", "slot": -1}):
         with pytest.raises(Exception, match="malformed"):
             await request(session, {"op": "listen", "ports": [{"port": PORT}], **fields})
@@ -287,7 +289,7 @@ async def test_senseless_messages(pod: Pod) -> None:
 
 async def test_a_vanished_table_is_made_again(pod: Pod) -> None:
     await pod.application(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     Daemon(session)
     await listen(session, PORT)
     pod.pod.run("nft", "flush", "ruleset")
@@ -299,7 +301,7 @@ async def test_a_vanished_table_is_made_again(pod: Pod) -> None:
 async def test_a_pod_without_ipv6(pod: Pod) -> None:
     pod.pod.run("sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
     await pod.application(PORT, "0.0.0.0")
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     Daemon(session)
     stream = await listen(session, PORT, {"port": 53, "protocol": "udp"})
     assert await pod.client.ask(PORT) == b"dev:hello"
@@ -310,7 +312,7 @@ async def test_a_pod_without_ipv6(pod: Pod) -> None:
 
 
 async def test_several_listens_at_once(pod: Pod) -> None:
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     Daemon(session)
     await asyncio.gather(*(listen(session, PORT + number, slot=number % 3) for number in range(9)))
     for number in range(9):
@@ -320,7 +322,7 @@ async def test_several_listens_at_once(pod: Pod) -> None:
 async def test_it_stays_small(pod: Pod) -> None:
     """KiB of an agent that redirects: at rest, and what thousands of connections leave behind."""
     await pod.application(PORT)
-    agent = pod.agent()
+    agent = await pod.agent()
     session, _ = await pod.session(agent)
     daemon = Daemon(session)
     await listen(session, PORT)

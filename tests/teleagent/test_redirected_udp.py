@@ -21,7 +21,7 @@ BOTH = pytest.mark.parametrize(("host", "peer"), [(POD4, CLIENT4), (POD6, CLIENT
 @BOTH
 async def test_datagrams_reach_the_daemon_and_answers_come_from_where_they_went(pod: Pod, host: str, peer: str) -> None:
     await pod.application_udp(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     daemon = Daemon(session)
     assert await pod.client.ask_udp(PORT, b"x", host) == b"app:x"
     stream = await listen(session, UDP)
@@ -37,7 +37,7 @@ async def test_datagrams_reach_the_daemon_and_answers_come_from_where_they_went(
 
 async def test_one_client_is_one_flow(pod: Pod) -> None:
     await pod.application_udp(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     daemon = Daemon(session)
     await listen(session, UDP)
     with pod.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -53,7 +53,7 @@ async def test_one_client_is_one_flow(pod: Pod) -> None:
 @pytest.mark.parametrize("bound", ["::", "pod"])
 async def test_refused_flows_go_to_the_application(pod: Pod, host: str, peer: str, bound: str) -> None:
     await pod.application_udp(PORT, bound if bound == "::" else host)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     daemon = Daemon(session, behaviour="refuses")
     await listen(session, UDP)
     for _ in range(2):
@@ -63,7 +63,7 @@ async def test_refused_flows_go_to_the_application(pod: Pod, host: str, peer: st
 
 async def test_the_agents_death_and_a_lost_link_lead_to_the_application(pod: Pod) -> None:
     await pod.application_udp(PORT)
-    agent = pod.agent()
+    agent = await pod.agent()
     session, link = await pod.session(agent)
     daemon = Daemon(session)
     await listen(session, UDP)
@@ -106,7 +106,7 @@ async def test_the_agents_death_and_a_lost_link_lead_to_the_application(pod: Pod
 @BOTH
 async def test_taps(pod: Pod, host: str, peer: str) -> None:
     await pod.application_udp(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     copies = Copies(session)
     tap = await copies.listen(session, UDP)
     with pod.client.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -126,7 +126,7 @@ async def test_taps(pod: Pod, host: str, peer: str) -> None:
 @BOTH
 async def test_a_tap_outside_an_intercept(pod: Pod, host: str, peer: str) -> None:
     await pod.application_udp(PORT)
-    outer, inner = pod.agent(), pod.agent()
+    outer, inner = await pod.agent(), await pod.agent()
     outside, _ = await pod.session(outer)
     inside, _ = await pod.session(inner)
     copies, _daemon = Copies(outside), Daemon(inside)
@@ -144,7 +144,7 @@ async def test_a_tap_outside_an_intercept(pod: Pod, host: str, peer: str) -> Non
 
 async def test_a_daemon_that_never_reads_does_not_hold_datagrams_up(pod: Pod) -> None:
     await pod.application_udp(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     copies = Copies(session, "never reads")
     await copies.listen(session, UDP)
     with pod.client.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

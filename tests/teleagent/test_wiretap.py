@@ -22,7 +22,7 @@ pytestmark = pytest.mark.root
 @pytest.mark.parametrize(("host", "peer"), [(POD4, CLIENT4), (POD6, CLIENT6)])
 async def test_the_application_answers_and_the_daemon_gets_a_copy(pod: Pod, host: str, peer: str) -> None:
     await pod.application(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     copies = Copies(session)
     stream = await copies.listen(session, PORT)
     data = bytes(range(256)) * 1500  # within what is kept until the daemon has taken it
@@ -40,7 +40,7 @@ async def test_the_application_answers_and_the_daemon_gets_a_copy(pod: Pod, host
 
 async def test_figures_are_told_once_a_second_and_at_the_end(pod: Pod) -> None:
     await pod.application(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     copies = Copies(session)
     stream = await copies.listen(session, PORT)
     hammer = Hammer(pod)
@@ -59,7 +59,7 @@ async def test_figures_are_told_once_a_second_and_at_the_end(pod: Pod) -> None:
 
 async def test_a_keep_alive_connection_is_copied_as_it_goes(pod: Pod) -> None:
     await pod.application(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     copies = Copies(session)
     await copies.listen(session, PORT)
     reader, writer = await pod.client.connect(POD4, PORT)
@@ -76,7 +76,7 @@ async def test_a_keep_alive_connection_is_copied_as_it_goes(pod: Pod) -> None:
 
 async def test_probes_are_not_copied(pod: Pod) -> None:
     await pod.application(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     copies = Copies(session)
     await copies.listen(session, {"port": PORT, "probes": ["/healthz"]})
     assert await pod.client.ask(PORT, PROBE) == b"app:" + PROBE
@@ -101,7 +101,7 @@ async def throughput(pod: Pod, size: int) -> float:
 @pytest.mark.parametrize("behaviour", ["never reads", "refuses", "resets", "stalls", "vanishes"])
 async def test_no_daemon_can_hold_an_original_up(pod: Pod, behaviour: str) -> None:
     await pod.application(PORT)
-    agent = pod.agent()
+    agent = await pod.agent()
     session, link = await pod.session(agent)
     copies = Copies(session, behaviour)
     size = 20_000_000
@@ -137,7 +137,7 @@ async def test_no_daemon_can_hold_an_original_up(pod: Pod, behaviour: str) -> No
 async def test_copies_share_a_bound(pod: Pod) -> None:
     """Many clients whose copies nobody reads: what is kept for the daemon is bounded, every original is whole."""
     await pod.application(PORT)
-    agent = pod.agent()
+    agent = await pod.agent()
     session, _ = await pod.session(agent)
     copies = Copies(session, "never reads")
     await copies.listen(session, PORT)
@@ -150,7 +150,7 @@ async def test_copies_share_a_bound(pod: Pod) -> None:
 
 
 async def test_no_application_is_a_reset_and_no_copy(pod: Pod) -> None:
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     copies = Copies(session)
     await copies.listen(session, PORT)
     with pytest.raises(ConnectionResetError):
@@ -171,7 +171,7 @@ async def test_a_reset_client_resets_the_applications_connection(pod: Pod) -> No
 
     server = await asyncio.start_server(serve, sock=pod.pod.listener("", PORT))
     pod.servers.append(server)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     copies = Copies(session)
     await copies.listen(session, PORT)
     _, writer = await pod.client.connect(POD4, PORT)
@@ -185,7 +185,7 @@ async def test_a_reset_client_resets_the_applications_connection(pod: Pod) -> No
 
 async def test_the_end_of_the_tap_ends_copies_not_originals(pod: Pod) -> None:
     await pod.application(PORT)
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     copies = Copies(session)
     stream = await copies.listen(session, PORT)
     reader, writer = await pod.client.connect(POD4, PORT)
@@ -202,7 +202,7 @@ async def test_the_end_of_the_tap_ends_copies_not_originals(pod: Pod) -> None:
 async def test_two_agents_in_a_row(pod: Pod) -> None:
     """A tap outside, an intercept inside; whoever dies, the next one in line gets the next connection."""
     await pod.application(PORT)
-    outer, inner = pod.agent(), pod.agent()
+    outer, inner = await pod.agent(), await pod.agent()
     outside, _ = await pod.session(outer)
     inside, _ = await pod.session(inner)
     copies, daemon = Copies(outside), Daemon(inside)
@@ -217,7 +217,7 @@ async def test_two_agents_in_a_row(pod: Pod) -> None:
     outer.process.wait()
     assert await pod.client.ask(PORT) == b"dev:hello"
     assert len(daemon.messages) == 3
-    another = pod.agent()
+    another = await pod.agent()
     again, _ = await pod.session(another)
     copies = Copies(again)
     await copies.listen(again, PORT, slot=3)
@@ -235,7 +235,7 @@ async def test_two_agents_in_a_row(pod: Pod) -> None:
 async def test_taps_in_a_row_and_in_one_agent(pod: Pod) -> None:
     """Three slots, two of them of one agent, engaged in any order: each sees each connection once."""
     await pod.application(PORT)
-    one, two = pod.agent(), pod.agent()
+    one, two = await pod.agent(), await pod.agent()
     first, _ = await pod.session(one)
     second, _ = await pod.session(two)
     daemon = Daemon(first)
@@ -254,7 +254,7 @@ async def test_taps_in_a_row_and_in_one_agent(pod: Pod) -> None:
 
 
 async def test_malformed_ports_are_refused(pod: Pod) -> None:
-    session, _ = await pod.session(pod.agent())
+    session, _ = await pod.session(await pod.agent())
     with pytest.raises(Exception, match="no port"):
         await request(session, {"op": "listen", "ports": [{"port": 0}], "mode": "wiretap"})
 
@@ -262,7 +262,7 @@ async def test_malformed_ports_are_refused(pod: Pod) -> None:
 @pytest.mark.parametrize("how", ["shutdown", "SIGTERM"])
 async def test_an_agent_that_ends_lets_the_applications_connections_finish(pod: Pod, how: str) -> None:
     await pod.application(PORT)
-    agent = pod.agent()
+    agent = await pod.agent()
     session, _ = await pod.session(agent)
     copies = Copies(session)
     await copies.listen(session, PORT)
