@@ -95,6 +95,10 @@ class FileSystem:
             found = self._list(path, version, contents=contents)
         return found
 
+    def holds(self, path: bytes, listing: Listing) -> bool:
+        """Return whether :meth:`list` would return ``listing`` without asking anew: it is not old, and nothing was changed here."""
+        return self._cache.listing(path) is listing
+
     def _list(self, path: bytes, version: int, *, contents: bool) -> Listing:
         names, contained = self.remote.list(path, contents=contents)
         self._eager.fetched(path, len(names))

@@ -9,7 +9,8 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,12 +47,24 @@ BLOCK = 128 * 1024
 """Bytes that programs are told to read at a time."""
 FILL_PLUS = 2
 """FUSE_FILL_DIR_PLUS: the attributes are complete, the kernel need not ask again."""
+READDIRPLUS_AUTO = 1 << 14
+"""FUSE_CAP_READDIRPLUS_AUTO: the kernel takes attributes for the first entries only, until it sees that they are used."""
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 CALLS = (
     "getattr", "readlink", "mknod", "mkdir", "unlink", "rmdir", "symlink", "rename", "link", "chmod", "chown", "truncate", "open",
     "read", "write", "statfs", "flush", "release", "fsync", "opendir", "readdir", "releasedir", "create", "utimens",
 )  # fmt: skip
 _TOLD = {errno.ECONNRESET: errno.EIO, errno.ENOTCONN: errno.EIO, errno.EBADMSG: errno.EIO}
+
+
+@dataclass
+class _Directory:
+    """An open directory, and what was in it when it was opened or rewound."""
+
+    path: bytes
+    listing: Listing
+    entries: Sequence[tuple[bytes, Attrs | None]]
+    begun: bool = False
 
 
 class Mounted(mfusepy.FUSE):  # type: ignore[misc]
@@ -63,7 +76,7 @@ class Mounted(mfusepy.FUSE):  # type: ignore[misc]
         self._options = options
         self._ready = ready
         self._files: dict[int, OpenFile] = {}
-        self._directories: dict[int, tuple[bytes, Listing | None]] = {}
+        self._directories: dict[int, _Directory] = {}
         self._numbers = itertools.count(1)
         calls = SimpleNamespace(use_ns=True, **dict.fromkeys(CALLS, True))
         super().__init__(calls, f"/dev/fd/{descriptor}", foreground=True, fsname="telemount", max_threads=THREADS)
@@ -87,6 +100,8 @@ class Mounted(mfusepy.FUSE):  # type: ignore[misc]
         connection.max_readahead = MOST_WRITE
         connection.max_background = 2 * THREADS
         connection.congestion_threshold = THREADS
+        # find(1) reads a directory to its end before it looks at the first file.
+        connection.want &= ~READDIRPLUS_AUTO
         half = self._options.cache / 2
         settings.attr_timeout = settings.entry_timeout = settings.negative_timeout = half
         settings.nullpath_ok = 1
@@ -127,7 +142,7 @@ class Mounted(mfusepy.FUSE):  # type: ignore[misc]
             if directory is None:
                 self._show(buf.contents, self._fs.file_attrs(self._file(fip)))
                 return
-            path = directory[0]
+            path = directory.path
         assert path is not None
         self._show(buf.contents, self._fs.attrs(path))
 
@@ -138,29 +153,34 @@ class Mounted(mfusepy.FUSE):  # type: ignore[misc]
 
     def opendir(self, path: bytes, fip: Any) -> None:
         """opendir(3); it lists at once, so that what is refused is refused here."""
-        listing = self._fs.list(path)
+        directory = self._list(path)
         number = next(self._numbers)
-        self._directories[number] = (path, listing)
+        self._directories[number] = directory
         fip.contents.fh = number
 
-    def readdir_fuse_3(self, path: bytes | None, buf: Any, filler: Any, _offset: int, fip: Any, _flags: int) -> None:
-        """readdir(3), with attributes."""
+    def _list(self, path: bytes) -> _Directory:
+        listing = self._fs.list(path)
+        return _Directory(path, listing, [(b".", None), (b"..", None), *listing.items()])
+
+    def readdir_fuse_3(self, path: bytes | None, buf: Any, filler: Any, offset: int, fip: Any, _flags: int) -> None:
+        """readdir(3), with attributes. Entries have offsets: libfuse before 3.17 passes attributes on with those only."""
         number = fip.contents.fh
-        where, listing = self._directories[number]
-        if listing is None:  # rewinddir(3)
-            listing = self._fs.list(where)
-        self._directories[number] = (where, None)
-        for name in (b".", b".."):
-            filler(buf, name, None, 0, 0)
+        directory = self._directories[number]
+        if offset == 0 and directory.begun:  # rewinddir(3)
+            directory = self._directories[number] = self._list(directory.path)
+        directory.begun = True
+        # The kernel would take old attributes for new ones, also those from before a change that was made through it.
+        fresh = self._fs.holds(directory.path, directory.listing)
         st = mfusepy.c_stat()
-        for name, attrs in listing.items():
-            if attrs.mode is None:
-                full = filler(buf, name, None, 0, 0)
-            else:
+        for index in range(offset, len(directory.entries)):
+            name, attrs = directory.entries[index]
+            if fresh and attrs is not None and attrs.mode is not None:
                 self._show(st, attrs)
-                full = filler(buf, name, st, 0, FILL_PLUS)
+                full = filler(buf, name, st, index + 1, FILL_PLUS)
+            else:
+                full = filler(buf, name, None, index + 1, 0)
             if full:
-                raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+                return
 
     def releasedir(self, _path: bytes | None, fip: Any) -> None:
         """closedir(3)."""
@@ -252,9 +272,9 @@ class Mounted(mfusepy.FUSE):  # type: ignore[misc]
     def rename_fuse_3(self, old: bytes, new: bytes, flags: int) -> None:
         """renameat2(2)."""
         self._fs.rename(old, new, flags)
-        for number, (path, listing) in list(self._directories.items()):
-            if path == old or path.startswith(old + b"/"):
-                self._directories[number] = (new + path[len(old) :], listing)
+        for directory in list(self._directories.values()):
+            if directory.path == old or directory.path.startswith(old + b"/"):
+                directory.path = new + directory.path[len(old) :]
 
     def chmod_fuse_3(self, path: bytes | None, mode: int, fip: Any) -> None:
         """chmod(2), fchmod(2)."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import filecmp
+import itertools
 import mmap
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -350,6 +353,40 @@ def test_no_such_directory(root: Path, agent: Agent, tmp_path: Path) -> None:
         assert made.answer.startswith("error ")
         assert why in made.answer
         assert str(made.path) not in mounts.mounted()
+
+
+def test_a_listing_tells_the_kernel_of_every_file(root: Path, agent: Agent, tmp_path: Path) -> None:
+    for number in range(3000):
+        (root / f"f{number:04}").write_bytes(b"x" * number)
+    made = Mount(tmp_path / "mount", agent.port, cache=60)
+    try:
+        sizes = {name: int(name[1:]) for name in os.listdir(made.path)}
+        assert len(sizes) == 3000
+        made.process.send_signal(signal.SIGSTOP)
+        script = "import os, sys; print(*(os.stat(line.rstrip()).st_size for line in sys.stdin))"
+        paths = "".join(f"{made.path}/{name}\n" for name in sizes)
+        told = subprocess.run(
+            [sys.executable, "-c", script], input=paths, capture_output=True, text=True, timeout=30, check=True
+        )
+        assert [int(size) for size in told.stdout.split()] == list(sizes.values())
+    finally:
+        made.process.send_signal(signal.SIGCONT)
+        made.close()
+
+
+def test_a_change_is_not_undone_by_a_listing_from_before(root: Path, agent: Agent, mount: Mounter) -> None:
+    for number in range(3000):
+        (root / f"f{number:04}").write_bytes(b"x")
+    there = mount(agent.port, cache=60)
+    with os.scandir(there) as entries:
+        first = next(entries).name
+        names = [first, *(entry.name for entry in itertools.islice(entries, 20))]
+        for name in sorted({path.name for path in root.iterdir()} - set(names)):
+            if name.endswith("7"):
+                (there / name).write_bytes(b"longer")
+        names += [entry.name for entry in entries]
+    assert sorted(names) == sorted(path.name for path in root.iterdir())
+    assert {os.stat(there / name).st_size for name in names if name.endswith("7") and name not in names[:21]} == {6}
 
 
 def test_latency_is_paid_once_for_many_files(root: Path, agent: Agent, mount: Mounter) -> None:
